@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from tests.permissions import permissions_count
 from tests.reporting.tree import make_tree
-from tspo_cli import not_a_run
+from tspo_cli import not_a_run, runs
 from tspo_cli.commands.app import app
 from tspo_cli.config.load_config import read_resolved, to_toml
 from tspo_cli.config.schema import ModelConfig
@@ -26,6 +27,7 @@ from tspo_cli.models.tokenizer import tiny_tokenizer
 from tspo_cli.record_digests import changing
 from tspo_cli.retrieval import manifest
 from tspo_cli.runs import items_file, read_jsonl_gz, write_jsonl_gz
+from tspo_cli.training.best import forget_later
 
 
 @pytest.fixture(scope="module")
@@ -340,6 +342,44 @@ def test_a_closed_folder_hides_no_other_part(run: Path) -> None:
     (run / "rollouts").chmod(0o755)
     assert f"{run / 'rollouts'}: cannot be read (Permission denied); give this user" in str(found)
     assert f"{run / 'status.json'}: " in str(found)
+
+
+def test_rollouts_and_a_best_policy_of_another_run_are_named(run: Path, model: Path) -> None:
+    """Half a copy of another run lay there, with its digests."""
+    runs.write_json(run / runs.INPUTS_NAME, {"experiment": "a"})
+    shutil.copytree(model, run / "best")
+    best = run / "best" / "best.json"
+    runs.write_json(best, {"step": 2, "metric": "em", "value": 0.5, "experiment": "a"})
+    records = run / "rollouts" / "step_000001.jsonl.gz"
+    first, *others = read_jsonl_gz(records)
+    for rollout in first["trajectories"]:
+        for turn in rollout["turns"]:
+            turn["tokens"] += 1
+    lines = [row | {"sampled_tokens": tokens(run, row["step"])} for row in metrics(run)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert problems(run) == []
+    with changing(records):
+        write_jsonl_gz(records, [first, *others])
+    runs.write_json(best, runs.read_json(best) | {"experiment": "b"})
+    sampled = lines[0]["sampled_tokens"]
+    assert [line.split("; ")[0] for line in problems(run)] == [
+        f"{records}: expected {sampled:,} sampled tokens, as the metrics of step 1 say, got "
+        f"{tokens(run, 1):,}",
+        f"{best}: is the best policy of another run",
+    ]
+    with pytest.raises(InvalidInputError, match="the best policy of another run; move"):
+        forget_later(run, 2, {"experiment": "a"})
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    return runs.read_jsonl(run / "metrics.jsonl")
+
+
+def tokens(run: Path, step: int) -> int:
+    """The tokens of the recorded rollouts of a step."""
+    groups = read_jsonl_gz(run / "rollouts" / f"step_{step:06d}.jsonl.gz")
+    rollouts = [rollout for group in groups for rollout in group["trajectories"]]
+    return sum(turn["tokens"] for rollout in rollouts for turn in rollout["turns"])
 
 
 @pytest.mark.parametrize("name", ["config.resolved.json", "status.json", "metrics.jsonl", "lock"])

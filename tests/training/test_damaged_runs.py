@@ -345,4 +345,4 @@ def test_a_damaged_record_of_the_best_policy_is_named(tmp_path: Path, text: str)
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "best.json").write_text(text)
     with pytest.raises(InvalidInputError, match=r"best\.json: damaged .* delete"):
-        forget_later(tmp_path, 4)
+        forget_later(tmp_path, 4, {})

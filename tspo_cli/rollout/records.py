@@ -140,10 +140,20 @@ def read_step(path: Path, step: int | None) -> Iterator[GroupRecord]:
         yield record
 
 
-def check_step(path: Path, step: int) -> None:
-    """Raises what `read_step` does."""
-    for _ in read_step(path, step):
-        pass
+def check_step(path: Path, step: int, sampled: float | None) -> None:
+    """Read the record of a step. `sampled` is its metric `sampled_tokens`, None where it has none.
+
+    Raises:
+        InvalidInputError: as `read_step`, or the rollouts have another number of tokens: they are
+            of another run.
+    """
+    groups = (distinct_turns_of(group["trajectories"]) for group in read_step(path, step))
+    tokens = sum(turn["tokens"] for turns in groups for turn in turns)
+    if sampled is not None and tokens != sampled:
+        raise InvalidInputError(
+            f"{path}: expected {sampled:,.0f} sampled tokens, as the metrics of step {step} say, "
+            f"got {tokens:,}; put back a copy of this run's own"
+        )
 
 
 def read_items(path: Path, scores: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ best.json, and with the adapters in adapter/ where the run trains some.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +31,25 @@ BEST = "best.json"
 
 
 def keep_best(
-    config: Config, run: Path, policy: TrainingCore, tokenizer: PreTrainedTokenizerFast, step: int
+    config: Config,
+    run: Path,
+    policy: TrainingCore,
+    tokenizer: PreTrainedTokenizerFast,
+    step: int,
+    belongs: Mapping[str, str],
 ) -> float | None:
     """Export the policy to RUN/best if the evaluation of `step` is better than all before. Returns
     its score, None if it is no better.
 
     All processes call it. The score is the mean of config.checkpoint.best over the evaluated data
     sets; among equal scores the earlier step stays. An evaluation in which a search failed
-    is never the best: its score is one of the outage too.
+    is never the best: its score is one of the outage too. `belongs` tells whose policy it is.
     """
     if config.checkpoint.best == "none" or not (config.eval.every and config.eval.data):
         return None
-    score: float | None = broadcast_json(_better(config, run, step) if rank() == 0 else None)
+    score: float | None = broadcast_json(
+        _better(config, run, step, belongs) if rank() == 0 else None
+    )
     if score is None:
         return None
     folder = run / BEST_NAME
@@ -52,19 +60,20 @@ def keep_best(
         write_agent_file(folder, config)
         with changing(folder / BEST):
             write_json(
-                folder / BEST, {"step": step, "metric": config.checkpoint.best, "value": score}
+                folder / BEST,
+                {"step": step, "metric": config.checkpoint.best, "value": score, **belongs},
             )
     barrier()
     return score
 
 
-def forget_later(run: Path, step: int) -> None:
+def forget_later(run: Path, step: int, belongs: Mapping[str, str]) -> None:
     """Delete a best policy that came after `step`: a resumed run exports it again.
 
     Raises:
-        InvalidInputError: its best.json is damaged.
+        InvalidInputError: as `read_best`.
     """
-    best = _read(run)
+    best = read_best(run, belongs)
     if (run / BEST_NAME).exists() and (best is None or best["step"] > step or step == 0):
         delete_folder(run / BEST_NAME)
 
@@ -80,12 +89,17 @@ def evaluated_score(config: Config, run: Path, step: int) -> float | None:
     return float(sum(scores[metric] for scores in evaluated) / len(evaluated))
 
 
-def _better(config: Config, run: Path, step: int) -> float | None:
-    score, best = evaluated_score(config, run, step), _read(run)
+def _better(config: Config, run: Path, step: int, belongs: Mapping[str, str]) -> float | None:
+    score, best = evaluated_score(config, run, step), read_best(run, belongs)
     return score if score is not None and (best is None or score > best["value"]) else None
 
 
-def _read(run: Path) -> dict[str, Any] | None:
+def read_best(run: Path, belongs: Mapping[str, str]) -> dict[str, Any] | None:
+    """What is recorded of the best policy, None without one. `belongs` tells whose it has to be.
+
+    Raises:
+        InvalidInputError: its best.json is damaged, or it is the best policy of another run.
+    """
     path = run / BEST_NAME / BEST
     if not path.exists():
         return None
@@ -98,5 +112,10 @@ def _read(run: Path) -> dict[str, Any] | None:
         raise InvalidInputError(
             f"{path}: damaged (it names no step and value); delete {path.parent}, and the next "
             "evaluation makes it anew"
+        )
+    if any(best.get(name, own) != own for name, own in belongs.items()):
+        raise InvalidInputError(
+            f"{path}: is the best policy of another run; move {path.parent} elsewhere, and put "
+            "back a copy of its own"
         )
     return best

@@ -221,7 +221,8 @@ def _evaluate(run: TrainingRun, evaluate: Evaluate, step: int, track: Track) -> 
         if run.is_main_process:
             track(step, evaluation_values(run.directory, step))
         barrier()
-        if keep_best(run.config, run.directory, run.learner.core, run.tokenizer, step) is not None:
+        core, belongs = run.learner.core, run.belongs
+        if keep_best(run.config, run.directory, core, run.tokenizer, step, belongs) is not None:
             run.log(f"step {step}: best so far, kept in {run.directory / 'best'}")
         if run.config.train.on_warning == "reset_to_best":
             keep_best_checkpoint(run, step)

@@ -12,14 +12,12 @@ from tspo_cli.disk import has_writer
 from tspo_cli.errors import TspoError
 from tspo_cli.not_a_run import UNFINISHED, is_unfinished_evaluation
 from tspo_cli.record_forms import SUMMARY, checked
-from tspo_cli.training.start.diagnosis import (
-    Finding,
-    advised,
+from tspo_cli.training.start.finding import Finding, advised, said_once
+from tspo_cli.training.start.record_diagnosis import (
     check_digests,
     check_items,
     check_records,
     check_scores,
-    said_once,
 )
 
 _ADVICE = "put back a copy, or evaluate again with --overwrite"

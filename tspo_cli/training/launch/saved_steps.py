@@ -239,6 +239,7 @@ def restore(run: TrainingRun) -> SavedSteps:
         extra = load_checkpoint(run.learner.core, folder, critic)
         step, is_evaluated = int(extra["step"]), DUE not in extra
     if run.is_main_process:
+        forget_later(run.directory, step, run.belongs)
         for name in LINES_NAMES:
             if name != QUESTIONS_NAME or run.config.data.has_pool:
                 keep_steps_up_to(run.directory / name, step)
@@ -249,7 +250,6 @@ def restore(run: TrainingRun) -> SavedSteps:
         forget_digests(*again)
         for path in again:
             path.unlink()
-        forget_later(run.directory, step)
         _prune(run, step)
     run.log(f"resume after step {step}" if step else "no checkpoint yet: start from the beginning")
     run.hand_over(step)

@@ -6,45 +6,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tspo_cli import __version__, runs
 from tspo_cli.config.load_config import read_resolved
 from tspo_cli.console import agreeing, counted
-from tspo_cli.disk import LOCK_NAME, has_writer, reason
-from tspo_cli.errors import MissingResourceError, TspoError
+from tspo_cli.disk import LOCK_NAME, has_writer
+from tspo_cli.errors import TspoError
 from tspo_cli.not_a_run import require_run
-from tspo_cli.plain_files import cannot_be_read, require_plain, require_readable
-from tspo_cli.record_digests import check_complete, check_digest, digests_in
-from tspo_cli.record_forms import ENVIRONMENT, SCORES, checked, checked_step
-from tspo_cli.rollout.records import check_step, read_items
+from tspo_cli.plain_files import require_plain, require_readable
+from tspo_cli.record_forms import ENVIRONMENT, checked
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
 from tspo_cli.training.launch.same_experiment import (
     foreign_evaluations,
     read_inputs,
     recorded_experiment,
 )
+from tspo_cli.training.start.finding import Finding, advised, said_once
 from tspo_cli.training.start.model_diagnosis import best_model, final_model
+from tspo_cli.training.start.record_diagnosis import check_run_digests, check_run_records
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
 _LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
-_ADVISED = ("put back", "give this user", "remove it")
 _MOST_NAMES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line. `state` is ok, note (harmless) or problem (something to do)."""
-
-    name: str
-    state: str
-    detail: str
 
 
 def diagnose(run: Path) -> list[Finding]:
@@ -62,9 +48,9 @@ def diagnose(run: Path) -> list[Finding]:
         *_steps(run, busy),
         *_lock(run),
         _tried("inputs", lambda: _inputs(run)),
-        *_looked("records", lambda: _records(run)),
+        *_looked("records", lambda: check_run_records(run)),
         *_looked("evaluation", lambda: _foreign(run)),
-        *_looked("digests", lambda: _digests(run)),
+        *_looked("digests", lambda: check_run_digests(run)),
         *_looked("kept", lambda: _kept(run)),
         *_looked("checkpoints", lambda: _checkpoints(run, busy)),
         *_looked("model", lambda: _models(run, busy)),
@@ -82,20 +68,6 @@ def _looked(name: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
         return [Finding(name, "problem", advised(error, "put back a copy"))]
 
 
-def said_once(found: Iterable[Finding]) -> list[Finding]:
-    """The findings without problems that another one says, too."""
-    seen: set[str] = set()
-    return [one for one in found if one.state != "problem" or not _is_known(one, seen)]
-
-
-def _is_known(finding: Finding, seen: set[str]) -> bool:
-    """True for a problem that is in `seen`, whatever is to be done about it; else it is added."""
-    problem = finding.detail.split(";")[0]
-    known = problem in seen
-    seen.add(problem)
-    return known
-
-
 def _ok(detail: str) -> tuple[str, str]:
     return "ok", detail
 
@@ -106,14 +78,6 @@ def _tried(name: str, look: Callable[[], tuple[str, str]]) -> Finding:
         return Finding(name, *look())
     except (TspoError, OSError) as error:
         return Finding(name, "problem", advised(error, "put back a copy"))
-
-
-def advised(error: Exception, advice: str) -> str:
-    """The message with an advice, unless it has one."""
-    said = str(error)
-    if isinstance(error, OSError):
-        said = cannot_be_read(error) or reason(error)
-    return said if any(word in said for word in _ADVISED) else f"{said}; {advice}"
 
 
 def _lock(run: Path) -> Iterator[Finding]:
@@ -194,79 +158,12 @@ def _inputs(run: Path) -> tuple[str, str]:
     return _ok(f"{counted(len(read_inputs(run)), 'digest')} to compare with at --resume")
 
 
-def _records(run: Path) -> Iterator[Finding]:
-    """Every damaged record by name, or how many are whole."""
-    checks: list[tuple[Path, Callable[[Path], Any]]] = [
-        (run / name, _check_steps) for name in (runs.METRICS_NAME, runs.TIMINGS_NAME)
-    ]
-    checks += [(path, partial(check_step, step=step)) for step, path in runs.rollout_files(run)]
-    for _, folder in runs.eval_steps(run):
-        checks += [(path, check_scores) for path in runs.scores_files(folder)]
-        checks += [(path, check_items) for _, path in runs.items_files(folder)]
-    yield from check_records(checks, "put back a copy, or delete it: only reports need it")
-
-
 def _foreign(run: Path) -> Iterator[Finding]:
     """The evaluations that the run did not make."""
     end = runs.read_status(run)["step"] if _is_finished(run) else None
     for folder, problem in foreign_evaluations(run, end).items():
         detail = f"{folder}: {problem}; move it elsewhere, and put back a copy of its own"
         yield Finding("evaluation", "problem", detail)
-
-
-def check_records(
-    checks: Sequence[tuple[Path, Callable[[Path], Any]]], advice: str
-) -> Iterator[Finding]:
-    """Every record that its check refuses, and how many are whole."""
-    whole = 0
-    for path, check in checks:
-        try:
-            check(path)
-            whole += 1
-        except (TspoError, OSError) as error:
-            yield Finding("record", "problem", advised(error, advice))
-    yield Finding(
-        "records", "ok", f"{counted(whole, 'file')} {'is' if whole == 1 else 'are'} whole"
-    )
-
-
-def _digests(run: Path) -> Iterator[Finding]:
-    records = {run: [], run / runs.ROLLOUTS_NAME: [path for _, path in runs.rollout_files(run)]}
-    for _, folder in runs.eval_steps(run):
-        items = [path for _, path in runs.items_files(folder)]
-        records[folder] = [*runs.scores_files(folder), *items]
-    yield from check_digests(records | {run / runs.BEST_NAME: []})
-
-
-def check_digests(records: Mapping[Path, Sequence[Path]]) -> Iterator[Finding]:
-    """Every record that was changed after it was written, how many were not, and where that cannot
-    be known. `records`: of each folder the files that should have a digest.
-    """
-    covered, without = 0, list[str]()
-    for folder in records:
-        checks: list[tuple[Callable[[Path], None], Path]] = [(check_complete, folder)]
-        with suppress(TspoError):  # which `check_complete` says
-            names = set(digests_in(folder))
-            checks += [(check_digest, folder / name) for name in sorted(names)]
-            bare = [path.name for path in records[folder] if path.name not in names]
-            if not names and folder.is_dir():
-                without.append(f"{folder} has none")
-            elif bare:
-                without.append(f"{folder} has none for {len(bare)} of its files, {bare[0]} first")
-        for check, path in checks:
-            try:
-                check(path)
-                covered += path != folder
-            except (FileNotFoundError, MissingResourceError):  # which `check_complete` says
-                continue
-            except (TspoError, OSError) as error:
-                yield Finding("digests", "problem", advised(error, "put back a copy"))
-    if covered:
-        are = "record is as it was" if covered == 1 else "records are as they were"
-        yield Finding("digests", "ok", f"{covered} {are} written")
-    for where in without:
-        detail = f"{where}, so a changed value there would not be noticed"
-        yield Finding("digests", "note", detail)
 
 
 def _kept(run: Path) -> Iterator[Finding]:
@@ -298,25 +195,6 @@ def _kept(run: Path) -> Iterator[Finding]:
         elif asked:
             all_are = "the only one is" if len(asked) == 1 else f"all {len(asked)} are"
             yield Finding(name, "ok", f"{all_are} here that the settings name")
-
-
-def _check_steps(path: Path) -> None:
-    for record in runs.read_jsonl(path):
-        checked_step(record, str(path))
-
-
-def check_scores(path: Path) -> None:
-    """Raises InvalidInputError for a file that has not the scores of a data set."""
-    checked(SCORES, runs.read_json(path), str(path))
-
-
-def check_items(path: Path) -> None:
-    """Raises InvalidInputError for a file that has not the evaluated items of a data set, or those
-    of other scores than stand beside it.
-    """
-    beside = path.with_name(f"{path.name.removesuffix(runs.ITEMS_SUFFIX)}.json")
-    scores = checked(SCORES, runs.read_json(beside), str(beside)) if beside.exists() else None
-    deque(read_items(path, scores), maxlen=0)
 
 
 def _checkpoints(run: Path, busy: bool) -> Iterator[Finding]:
@@ -367,7 +245,7 @@ def _is_finished(run: Path) -> bool:
 def _models(run: Path, busy: bool) -> Iterator[Finding]:
     yield Finding("model", *final_model(run, busy))
     if (run / runs.BEST_NAME).is_dir():
-        yield Finding("best", *best_model(run))
+        yield _tried("best", lambda: best_model(run))
 
 
 def _leftovers(run: Path) -> Iterator[Finding]:

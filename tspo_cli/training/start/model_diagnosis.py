@@ -10,6 +10,7 @@ from tspo_cli.config.load_config import read_resolved
 from tspo_cli.errors import InvalidInputError, MissingResourceError, TspoError
 from tspo_cli.models.checks.loading_report import check_shards
 from tspo_cli.plain_files import named_like, require_plain
+from tspo_cli.training.launch.same_experiment import EXPERIMENT, recorded_experiment
 
 _ANEW = "put back a copy, or start anew with --overwrite"
 
@@ -38,7 +39,15 @@ def final_model(run: Path, busy: bool) -> tuple[str, str]:
 
 
 def best_model(run: Path) -> tuple[str, str]:
-    """The state and detail of RUN/best, which is there."""
+    """The state and detail of RUN/best, which is there.
+
+    Raises:
+        InvalidInputError: its record is damaged or of another run.
+    """
+    from tspo_cli.training.best import read_best
+
+    own = recorded_experiment(run)
+    read_best(run, {EXPERIMENT: own} if own is not None else {})
     return _opened(run / runs.BEST_NAME, "put back a copy, or delete it: reports do not need it")
 
 

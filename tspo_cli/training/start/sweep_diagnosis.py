@@ -12,7 +12,8 @@ from tspo_cli.console import counted
 from tspo_cli.errors import TspoError
 from tspo_cli.runs import is_run, read_status
 from tspo_cli.training.launch.sweep_inputs import sweep_problems
-from tspo_cli.training.start.diagnosis import Finding, advised, diagnose, said_once
+from tspo_cli.training.start.diagnosis import diagnose
+from tspo_cli.training.start.finding import Finding, advised, said_once
 
 _NOTED = {("evaluations", "note")}
 """Findings that are no problem of the run, but one of the comparison."""
