@@ -12,7 +12,7 @@ training is resumed instead: (2) is that its checkpoints are whole and its statu
 that it ends with the files of the undisturbed run. A sweep is its training in a cell; the same
 command goes on. A demo meets a full disk in each of its stages, and the same command goes on: (2)
 is that the stages before are the same and its runs as above. The room for a dense index and for a
-that the size of files is limited there.
+model is checked before the work, so the size of files is limited there.
 """
 
 from __future__ import annotations

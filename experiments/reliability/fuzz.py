@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from experiments.benchmarks.common import machine
 from tspo_cli.config.load_config import load_config
 from tspo_cli.config.sweeps.sweep_file import read_sweep_file
 from tspo_cli.console import set_quiet
@@ -225,7 +226,8 @@ def main() -> None:
                 counts["failed"] += 1
                 reason = f"{type(error).__name__}: {error}"[:200]
                 print(json.dumps({"target": name, "reason": reason, "input": repr(data[:300])}))
-    print(json.dumps({"cases": options.cases, "seed": options.seed, **counts}))
+    found = {"machine": machine(), "cases": options.cases, "seed": options.seed, **counts}
+    print(json.dumps(found))
     sys.exit(1 if counts["failed"] else 0)
 
 

@@ -29,6 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.common import machine
 from experiments.reliability.kills import contents
 from tspo_cli.retrieval.index.searcher import Searcher, open_index
 from tspo_cli.runs import read_json, read_jsonl, read_jsonl_gz
@@ -228,10 +229,13 @@ def run(scenario: Scenario, verb: str, demo: Path, folder: Path) -> dict[str, An
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
     parser.add_argument("--only", default="")
     options = parser.parse_args()
+    print(json.dumps({"machine": machine()}), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for scenario in SCENARIOS:
             if scenario is SCENARIOS[0] or options.only in scenario.name:

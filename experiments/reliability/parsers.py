@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.benchmarks.common import machine
 from tspo_cli.config.layers import read_layers
 from tspo_cli.credit.gold_match import clear_texts, contains_answer, exact_match, f1_score
 from tspo_cli.credit.laboratory.group_file import read_group
@@ -357,6 +358,8 @@ def main() -> None:
     arguments.add_argument("--only", help="parsers whose name contains this")
     options = arguments.parse_args()
     rows = []
+    if not options.json:
+        print(machine())
     for name, parser in PARSERS.items():
         if options.only and options.only not in name:
             continue
@@ -375,7 +378,7 @@ def main() -> None:
                 of_library = "" if floor is None else f"{floor} ms"
                 print(f"{name:26} {row['ms']:10} ms {shown} {of_library:>11}   {label}", flush=True)
     if options.json:
-        print(json.dumps({"bytes": options.bytes, "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine(), "bytes": options.bytes, "rows": rows}, indent=2))
 
 
 if __name__ == "__main__":
