@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tspo_cli.config.schema import Config
 from tspo_cli.errors import InvalidInputError
-from tspo_cli.record_digests import changing, delete_folder
+from tspo_cli.record_digests import delete_folder, note_digests
 from tspo_cli.rollout.agent_file import write_agent_file
 from tspo_cli.runs import (
     ADAPTER_NAME,
@@ -20,8 +20,8 @@ from tspo_cli.runs import (
     scores_files,
     write_json,
 )
-from tspo_cli.training.core.distributed import barrier, broadcast_json, rank
-from tspo_cli.training.core.export import export_adapter, export_model
+from tspo_cli.training.core.distributed import broadcast_json, rank
+from tspo_cli.training.core.export import export_adapter, exported_model
 from tspo_cli.training.core.training_core import TrainingCore
 
 if TYPE_CHECKING:
@@ -53,17 +53,14 @@ def keep_best(
     if score is None:
         return None
     folder = run / BEST_NAME
-    export_model(policy, folder, tokenizer)
-    if config.lora.rank:
-        export_adapter(policy, folder / ADAPTER_NAME)
-    if rank() == 0:
-        write_agent_file(folder, config)
-        with changing(folder / BEST):
-            write_json(
-                folder / BEST,
-                {"step": step, "metric": config.checkpoint.best, "value": score, **belongs},
-            )
-    barrier()
+    with exported_model(policy, folder, tokenizer) as new:
+        if config.lora.rank:
+            export_adapter(policy, new / ADAPTER_NAME)
+        if rank() == 0:
+            write_agent_file(new, config)
+            best = {"step": step, "metric": config.checkpoint.best, "value": score}
+            write_json(new / BEST, {**best, **belongs})
+            note_digests(new / BEST)
     return score
 
 

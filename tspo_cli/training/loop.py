@@ -36,7 +36,7 @@ from tspo_cli.runs import (
 from tspo_cli.training.announce import loop_options, step_line
 from tspo_cli.training.best import keep_best
 from tspo_cli.training.core.distributed import barrier
-from tspo_cli.training.core.export import export_adapter, export_model, rounding_note
+from tspo_cli.training.core.export import export_adapter, exported_model, rounding_note
 from tspo_cli.training.core.stop_points import agree_to_stop, may_be_abandoned
 from tspo_cli.training.early_stop import StopRule, parse_rules
 from tspo_cli.training.launch.same_experiment import adopt_settings
@@ -186,14 +186,13 @@ def _stop_reason(
 def _export(run: TrainingRun) -> None:
     core, folder = run.learner.core, run.directory
     model, adapter = folder / MODEL_NAME, folder / ADAPTER_NAME
-    export_model(core, model, run.tokenizer)
+    with exported_model(core, model, run.tokenizer) as new:
+        if run.is_main_process:
+            write_agent_file(new, run.config)
     if run.config.lora.rank:
         export_adapter(core, adapter)
     if note := rounding_note(core):
         run.log(f"{model}: {note}; these are in {adapter}")
-    if run.is_main_process:
-        write_agent_file(model, run.config)
-    barrier()
 
 
 def _record(

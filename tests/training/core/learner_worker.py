@@ -31,7 +31,7 @@ from tspo_cli.training.core.distributed import (
     world_size,
 )
 from tspo_cli.training.core.engine_weights import whole_weights
-from tspo_cli.training.core.export import export_adapter, export_model
+from tspo_cli.training.core.export import export_adapter, exported_model
 from tspo_cli.training.core.optimizer_state import full_state
 from tspo_cli.training.core.policy_learner import PolicyLearner
 from tspo_cli.training.core.sequences import TrainSequence
@@ -117,7 +117,8 @@ def stages(out: Path) -> dict[str, Any]:
                 "logprobs": total,
                 "weights": digest(learner),
             }
-        export_model(learner.core, out / f"model_{world_size()}_{stage}", Tokenizer())
+        with exported_model(learner.core, out / f"model_{world_size()}_{stage}", Tokenizer()):
+            pass
     return found
 
 
@@ -136,7 +137,8 @@ def adapters(out: Path) -> dict[str, Any]:
         load_checkpoint(learner.core, folder / "checkpoint")
         rows.append(learner.update_policy(mine(make_sequences(1))))
         found[str(stage)] = {"rows": rows, "weights": digest(learner)}
-        export_model(learner.core, folder / "model", Tokenizer())
+        with exported_model(learner.core, folder / "model", Tokenizer()):
+            pass
         export_adapter(learner.core, folder / "adapter")
     return found
 

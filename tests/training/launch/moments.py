@@ -69,6 +69,24 @@ def move(moment: str, number: str, source: str, target: str, other: str = "") ->
     at(moment, int(number), act)
 
 
+def kill_before(name: str, number: str) -> None:
+    """The process is killed when it begins, for the `number`-th time, to write a file of which the
+    name begins with `name` or with a dot and `name`.
+    """
+    left = int(number)
+
+    def watched(event: str, arguments: Any) -> None:
+        nonlocal left
+        if event != "open" or not str(arguments[1]).startswith("w"):
+            return
+        if os.path.basename(os.fsdecode(arguments[0])).removeprefix(".").startswith(name):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watched)
+
+
 def elsewhere(folder: str, ranks: str) -> None:
     """The process works in another folder."""
     same_command.FILE_PATIENCE = 1.0

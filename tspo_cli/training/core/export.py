@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,33 +40,51 @@ def empty_model(core: TrainingCore, device: torch.device | None = None) -> Any:
     return model
 
 
-def export_model(core: TrainingCore, directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Write a plain model directory (safetensors, config, tokenizer), whole or not at all. All
-    processes call it.
+@contextmanager
+def exported_model(
+    core: TrainingCore, directory: Path, tokenizer: PreTrainedTokenizerFast
+) -> Iterator[Path]:
+    """Write a plain model directory (safetensors, config, tokenizer) and give its path, at which
+    the block adds what belongs to it. Then it takes the place of `directory`, whole or not at all.
+    All processes call it.
     """
     is_plain = is_plain_model(core.config, core.zero_stage)
     weights: dict[str, torch.Tensor] = {}
     for name, value in () if is_plain else weights_one_by_one(core):
         if rank() == 0:  # a GPU has no room for two more models
             weights[name] = value.cpu()
+    needed = sum(value.nbytes for value in weights.values() or core.module.parameters())
+    with _replacing(directory, needed) as new:
+        if rank() == 0:
+            model = core.module
+            if weights:
+                model = empty_model(core, torch.device("cpu"))
+                unknown = model.load_state_dict(weights, strict=False).unexpected_keys
+                assert not unknown, unknown
+            disable_progress_bar()
+            model.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+            follow_umask(new)
+        yield new
+
+
+@contextmanager
+def _replacing(directory: Path, needed: int) -> Iterator[Path]:
+    """Give the path at which the first process writes a directory of about `needed` bytes, which
+    takes the place of `directory` after the block. All processes call it.
+    """
+    new = directory.with_name(f".{directory.name}.tmp")
     if rank() == 0:
-        temporary = directory.with_name(f".{directory.name}.tmp")
-        delete(temporary)
-        model = core.module
-        if weights:
-            model = empty_model(core, torch.device("cpu"))
-            unknown = model.load_state_dict(weights, strict=False).unexpected_keys
-            assert not unknown, unknown
-        disable_progress_bar()
-        try:
-            with writing(directory, sum(value.nbytes for value in model.parameters())):
-                model.save_pretrained(temporary)
-                tokenizer.save_pretrained(temporary)
-                follow_umask(temporary)
-        except WriteError:  # what does not fit leaves its room to others
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-        replace_directory(temporary, directory)
+        delete(new)
+    try:
+        with writing(directory, needed):
+            yield new
+    except WriteError:  # what does not fit leaves its room to others
+        if rank() == 0:
+            shutil.rmtree(new, ignore_errors=True)
+        raise
+    if rank() == 0:
+        replace_directory(new, directory)
     barrier()
 
 
@@ -81,13 +101,14 @@ def rounding_note(core: TrainingCore) -> str:
 
 
 def export_adapter(core: TrainingCore, directory: Path) -> None:
-    """Write the adapters alone, as peft loads them. All processes call it."""
+    """Write the adapters alone, as peft loads them, whole or not at all. All processes call it."""
     # Every process reads every parameter: at ZeRO 3 that takes all of them.
     parameters = [
         (name, value)
         for name, value in full_parameters(core.engine, core.module)
         if ".lora_" in name
     ]
-    if rank() == 0:
-        save_adapter(parameters, core.config.lora, core.config.model, directory)
-    barrier()
+    needed = sum(value.nbytes for _, value in parameters)
+    with _replacing(directory, needed) as new:
+        if rank() == 0:
+            save_adapter(parameters, core.config.lora, core.config.model, new)
