@@ -481,7 +481,12 @@ def test_an_evaluation_is_replaced_when_the_new_one_is_whole(
         (work / "films.partial.jsonl").unlink()
         evaluation(work, "films")
         patch.setattr(os, "replace", killed)
+    left = [place / ".dev.json.17.1.tmp" for place in (folder, folder / ".new")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     with results_folder(folder, resume=True, overwrite=False) as settled:
+        assert [path.exists() for path in left] == [False, False]
         assert settled == folder
     assert sorted(contents(folder)) == [
         "digests.jsonl",

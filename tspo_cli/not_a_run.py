@@ -61,6 +61,11 @@ def not_a_run(path: Path, wanted: str = "a run directory") -> str:
         return f"not a run directory but a part of one; name {run}"
     if is_unfinished_evaluation(path):
         return f"not a run directory but {UNFINISHED}"
+    if runs.is_run(path / runs.REPLACED_NAME):
+        return (
+            f"no run now: tspo train --overwrite was killed here; it kept the old run in "
+            f"{runs.REPLACED_NAME}, and the next tspo train with this --out puts that back"
+        )
     for name, what in _OTHERS.items():
         if (path / name).is_file():
             return f"not a run directory but {what}"

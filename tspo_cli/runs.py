@@ -92,6 +92,8 @@ LOGS_NAME = "logs"
 JUDGE_NAME = "judge"
 TRACE_NAME = "trace"
 HANDOVER_NAME = "handover"
+REPLACED_NAME = ".replaced"
+"""The run that `--overwrite` is to replace, while its successor has no checkpoint."""
 
 LONGEST_LINE = 2**28
 """Bytes of one record, unpacked. A few kilobytes of gzip can hold terabytes."""

@@ -161,6 +161,23 @@ def test_a_missing_model_and_leftovers(run: Path) -> None:
     assert "damaged_step_000001: set aside" in text
 
 
+def test_a_run_that_was_killed_while_it_replaced_another(run: Path) -> None:
+    """--resume would put the old run back, and refuse the new one's settings."""
+    old = Path(shutil.copytree(run, run / ".replaced"))
+    shutil.rmtree(run / "model")
+    (run / "status.json").write_text(
+        '{"state": "stopped", "step": 2, "attempt": 1, "warnings": []}'
+    )
+    text = CliRunner().invoke(app, ["doctor", str(run)]).stdout
+    assert "stopped at step 2; begin again with --overwrite" in text
+    assert "none: begin again with --overwrite" in text
+    assert ".replaced: the old run; tspo train puts it back, unless this one has" in text
+    for path in set(run.iterdir()) - {old}:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(MissingResourceError, match=r"kept the old run in \.replaced, and the next"):
+        CliRunner().invoke(app, ["doctor", str(run)], catch_exceptions=False)
+
+
 SHARDS = {"metadata": {}, "weight_map": {"a": "b.safetensors"}}
 
 
@@ -296,7 +313,7 @@ def test_a_lock_that_cannot_be_read_is_a_problem(run: Path) -> None:
 def test_a_run_without_a_checkpoint_begins_again(run: Path, state: str, step: int) -> None:
     (run / "status.json").write_text(json.dumps({"state": state, "step": step, "attempt": 1}))
     text = CliRunner().invoke(app, ["doctor", str(run)]).stdout
-    assert "none: --resume begins again at step 1" in text
+    assert "none: begin again with --resume" in text
     assert "begin again with --resume" in text
     assert "continue" not in text
     (run / "checkpoints" / "step_000001").mkdir(parents=True)

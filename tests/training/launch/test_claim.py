@@ -103,7 +103,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("trained", [0, 3])
 def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
-    tmp_path: Path, trained: int
+    tmp_path: Path, trained: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     leave_a_run(run, trained=True)
@@ -124,6 +124,7 @@ def test_the_old_run_stands_until_the_new_one_has_a_checkpoint(
     ):
         pass
     assert contents(run) == before
+    assert f"{run}: what --overwrite was to replace is back" in capsys.readouterr().err
 
     with claimed_run(run, resume=False, overwrite=True):
         (run / "config.resolved.json").write_text(NEW)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tspo_cli.disk import delete, one_writer
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
-from tspo_cli.overwriting import shown_names
+from tspo_cli.overwriting import is_temporary, shown_names
 from tspo_cli.plain_files import open_plain, require_folder, require_writable_name
 from tspo_cli.record_digests import DIGESTS_NAME, digests_in, note_digests
 from tspo_cli.record_forms import SUMMARY, checked
@@ -60,6 +60,7 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
         raise InvalidInputError(f"{folder}: is the directory of a run; choose another --out")
     _require_outside_records(folder)
     with one_writer(folder, "evaluating into it"):
+        _delete_temporaries(folder)
         _settle(folder)
         begun = _is_begun(folder)
         if begun and not (resume or overwrite):
@@ -156,6 +157,15 @@ def _is_journal(path: Path) -> bool:
     with open_plain(path) as handle:
         start = handle.read(len(_JOURNAL))
     return _JOURNAL.startswith(start)
+
+
+def _delete_temporaries(folder: Path) -> None:
+    """Delete what killed processes were writing. Folders in it may have other writers."""
+    require_folder(folder / _NEW, own=True)
+    for place in (folder, folder / _NEW):
+        for path in filter(is_temporary, place.glob(".*.tmp")):
+            if not path.is_dir():
+                path.unlink()
 
 
 def _settle(folder: Path) -> None:

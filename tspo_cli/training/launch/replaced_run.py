@@ -12,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from tspo_cli.console import say
 from tspo_cli.disk import LOCK_NAME, delete
 from tspo_cli.overwriting import is_temporary
 from tspo_cli.plain_files import require_folder
 from tspo_cli.record_digests import DIGESTS_NAME
-from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, checkpoint_folders
+from tspo_cli.runs import CONFIG_NAME, MODEL_NAME, REPLACED_NAME, checkpoint_folders
 
-_REPLACED, _DELETED = ".replaced", ".deleted"
+_DELETED = ".deleted"
 LAUNCH_NAME = "launch"
 """RUN/launch has the logs of servers that `tspo launch` started, which begin before the run."""
-OURS = (LOCK_NAME, _REPLACED, _DELETED, LAUNCH_NAME)
+OURS = (LOCK_NAME, REPLACED_NAME, _DELETED, LAUNCH_NAME)
 """Names in a run directory that belong to no run."""
 
 
@@ -34,7 +35,7 @@ def move_aside(path: Path, mark: str = CONFIG_NAME) -> None:
     """Move the run in `path` into RUN/.replaced, its digests first: a half moved one lacks nothing.
     Its mark goes last: where it lies tells whether the move was interrupted.
     """
-    aside = path / _REPLACED
+    aside = path / REPLACED_NAME
     aside.mkdir()
     entries = [entry for entry in path.iterdir() if entry.name not in OURS]
     places = {DIGESTS_NAME: -1, mark: 1}
@@ -48,7 +49,7 @@ def settle(
     """Finish what a run that ended left behind: the old run comes back, unless the new one stands,
     which is to say that it can be resumed.
     """
-    aside = path / _REPLACED
+    aside = path / REPLACED_NAME
     require_folder(aside, own=True)
     delete(path / _DELETED)
     if not aside.exists():
@@ -63,18 +64,20 @@ def settle(
     for entry in sorted(aside.iterdir(), key=lambda entry: entry.name == DIGESTS_NAME):
         entry.rename(path / entry.name)
     aside.rmdir()
+    if whole:
+        say(f"{path}: what --overwrite was to replace is back; its successor had not come far")
 
 
 def forget_replaced(path: Path) -> None:
     """Delete the old run: the new one has something to resume from."""
-    if (path / _REPLACED).exists():
-        (path / _REPLACED).rename(path / _DELETED)
+    if (path / REPLACED_NAME).exists():
+        (path / REPLACED_NAME).rename(path / _DELETED)
         delete(path / _DELETED)
 
 
 def replaced(path: Path, mark: str) -> Path | None:
     """Where the replaced one is kept whole, None where none is."""
-    aside = path / _REPLACED
+    aside = path / REPLACED_NAME
     return aside if (aside / mark).exists() else None
 
 

@@ -19,6 +19,7 @@ from tspo_cli.not_a_run import require_run
 from tspo_cli.plain_files import require_plain, require_readable
 from tspo_cli.record_forms import ENVIRONMENT, checked
 from tspo_cli.training.core.checkpoints.checkpoint import check_checkpoint
+from tspo_cli.training.launch.replaced_run import replaced
 from tspo_cli.training.launch.same_experiment import (
     foreign_evaluations,
     read_inputs,
@@ -29,7 +30,12 @@ from tspo_cli.training.start.model_diagnosis import best_model, final_model
 from tspo_cli.training.start.record_diagnosis import check_run_digests, check_run_records
 from tspo_cli.training.start.recorded_settings import settings_of_run
 
-_LEFTOVERS = ("**/.*.tmp", ".replaced", ".deleted", "checkpoints/damaged_*")
+_LEFTOVERS = {
+    "**/.*.tmp": "left by a killed attempt; --resume tidies it up",
+    runs.REPLACED_NAME: "the old run; tspo train puts it back, unless this one has a checkpoint",
+    ".deleted": "left by a killed attempt; --resume tidies it up",
+    "checkpoints/damaged_*": "set aside as damaged; delete it when you do not need it",
+}
 _MOST_NAMES = 8
 
 
@@ -147,8 +153,8 @@ def _steps(run: Path, busy: bool) -> Iterator[Finding]:
 
 
 def _way_on(run: Path) -> str:
-    has_checkpoint = bool(runs.checkpoint_folders(run))
-    return f"{'continue' if has_checkpoint else 'begin again'} with --resume"
+    anew = f"begin again with --{'overwrite' if replaced(run, runs.CONFIG_NAME) else 'resume'}"
+    return "continue with --resume" if runs.checkpoint_folders(run) else anew
 
 
 def _inputs(run: Path) -> tuple[str, str]:
@@ -230,10 +236,7 @@ def _going_on(run: Path) -> str:
 
 
 def _without_checkpoint(run: Path) -> str:
-    finished = _is_finished(run)
-    return (
-        f"none: {'the run cannot be continued' if finished else '--resume begins again at step 1'}"
-    )
+    return f"none: {'the run cannot be continued' if _is_finished(run) else _way_on(run)}"
 
 
 def _is_finished(run: Path) -> bool:
@@ -249,12 +252,9 @@ def _models(run: Path, busy: bool) -> Iterator[Finding]:
 
 
 def _leftovers(run: Path) -> Iterator[Finding]:
-    for pattern in _LEFTOVERS:
+    for pattern, what in _LEFTOVERS.items():
         for path in sorted(run.glob(pattern)):
-            damaged = path.name.startswith("damaged_")
-            what = "set aside as damaged" if damaged else "left by a killed attempt"
-            then = "delete it when you do not need it" if damaged else "--resume tidies it up"
-            yield Finding("leftover", "note", f"{path.relative_to(run)}: {what}; {then}")
+            yield Finding("leftover", "note", f"{path.relative_to(run)}: {what}")
 
 
 def _disk(run: Path) -> Finding:
