@@ -93,6 +93,26 @@ def test_a_journal_survives_a_torn_line(tmp_path: Path) -> None:
         Journal(path, "a|c", form)
 
 
+@pytest.mark.slow
+def test_no_data_set_is_lost_from_the_summary(
+    playground: Playground, tspo: Tspo, tmp_path: Path
+) -> None:
+    files = [playground.world / "test.jsonl", playground.world / "train.jsonl"]
+    words = ["eval", playground.model, "--index", playground.index, "--limit", 2]
+    words += ["--method", "rag", "--out", tmp_path / "evals"]
+    tspo(*words, "--data", *files)
+    (tmp_path / "evals" / "world.partial.jsonl").touch()  # of a process that was killed
+    before = {path: path.read_bytes() for path in (tmp_path / "evals").glob("*.json*")}
+    done = run_tspo(*words, "--data", files[0], "--resume")
+    assert done.code == 3, done.err
+    assert "eval.json: has world_train too, which it would lose; name all of its" in done.err
+    assert {path: path.read_bytes() for path in before} == before
+    tspo(*words, "--data", *files, "--resume")
+    assert not [*tmp_path.glob("evals/*.partial.jsonl")]
+    tspo(*words, "--data", files[0], "--overwrite")
+    assert not [*tmp_path.glob("evals/world_train*")]
+
+
 def test_samples_are_nested_and_keep_the_order() -> None:
     questions = [Question(str(i), "?", ("x",), "d") for i in range(50)]
     small, large = draw(questions, 10, seed=3), draw(questions, 20, seed=3)

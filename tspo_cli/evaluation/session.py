@@ -112,6 +112,7 @@ class Session:
         )
         settings = answer_settings(self.config)
         path, known = scores_file(self.folder, name), dict[str, Any]()
+        begun = self.folder / f"{dataset_file_name(name)}.partial.jsonl"
         if path.exists():
             known |= checked(SCORES, read_json(path), str(path))
             if known.get("signature") != signature:
@@ -123,11 +124,10 @@ class Session:
                 )
             refused = self.retry_refused and (known.get("refused") or known.get("judge_unclear"))
             if not (refused or (self.retry_failed and known.get("failed"))):
+                begun.unlink(missing_ok=True)  # of a process that was killed before it did this
                 say(f"{name}: already evaluated")
                 return known
-        journal = Journal[ItemRecord](
-            self.folder / f"{dataset_file_name(name)}.partial.jsonl", signature, ANSWERED, settings
-        )
+        journal = Journal[ItemRecord](begun, signature, ANSWERED, settings)
         ask_again(journal, self._asks_again)
         if path.exists():
             reopen(self.folder, name, journal, self._asks_again)

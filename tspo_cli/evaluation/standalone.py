@@ -29,7 +29,7 @@ from tspo_cli.evaluation.item_record import ItemRecord
 from tspo_cli.evaluation.judging.judge import open_judge
 from tspo_cli.evaluation.methods import Method, find_method
 from tspo_cli.evaluation.methods.examples import Example, read_examples
-from tspo_cli.evaluation.resuming.results_folder import results_folder
+from tspo_cli.evaluation.resuming.results_folder import require_its_sets, results_folder
 from tspo_cli.evaluation.session import Session
 from tspo_cli.evaluation.sets import read_eval_sets, shared_questions
 from tspo_cli.evaluation.summary import averages
@@ -126,6 +126,7 @@ def _evaluated(request: EvaluationRequest, method: Method, config: Config) -> Ev
             f"{path}: is the file that the scores go to; choose another --out, or rename it"
         )
     with results_folder(folder, resume=request.resume, overwrite=request.overwrite) as work:
+        require_its_sets(work, sets)
         results, average, latency = _evaluate(request, config, method, examples, sets, work)
     return EvaluationResult(folder, results, latency, average)
 

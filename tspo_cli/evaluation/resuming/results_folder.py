@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tspo_cli.disk import delete, one_writer
 from tspo_cli.errors import InvalidInputError, TspoError, UsageError
@@ -79,6 +80,25 @@ def results_folder(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[P
         note_digests(folder / EVAL_SUMMARY_NAME)
 
 
+def require_its_sets(folder: Path, names: Collection[str]) -> None:
+    """Raises InvalidInputError where an evaluation of the data sets `names` would leave a set out
+    that the summary in the folder has.
+    """
+    summary = folder / EVAL_SUMMARY_NAME
+    results = _summary(summary)["results"] if summary.exists() else []
+    left = [scores["dataset"] for scores in results if scores["dataset"] not in names]
+    if left:
+        raise InvalidInputError(
+            f"{summary}: has {shown_names(left)} too, which it would lose; name all of its data "
+            "sets with --data, or choose another --out"
+        )
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = checked(SUMMARY, read_json(path), str(path))
+    return record
+
+
 def _is_begun(folder: Path) -> bool:
     return (
         (folder / EVAL_SUMMARY_NAME).exists()
@@ -145,8 +165,7 @@ def _names_of_ours(folder: Path) -> set[str] | None:
         names |= {*digests}
     with suppress(TspoError):
         summary = folder / EVAL_SUMMARY_NAME
-        record = checked(SUMMARY, read_json(summary), str(summary))
-        for scores in record["results"]:
+        for scores in _summary(summary)["results"]:
             names |= {file(folder, scores["dataset"]).name for file in (scores_file, items_file)}
         known = True
     return names if known else None
@@ -177,8 +196,7 @@ def _settle(folder: Path) -> None:
     summary = new / EVAL_SUMMARY_NAME
     if not summary.exists():
         return
-    record = checked(SUMMARY, read_json(summary), str(summary))
-    names = [scores["dataset"] for scores in record["results"]]
+    names = [scores["dataset"] for scores in _summary(summary)["results"]]
     ours = {folder / EVAL_SUMMARY_NAME, folder / EVAL_TIMINGS_NAME}
     ours |= {path(folder, name) for name in names for path in (scores_file, items_file)}
     digests = new / DIGESTS_NAME
