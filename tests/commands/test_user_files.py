@@ -20,6 +20,7 @@ from tspo_cli.data.world.generate import make_world
 from tspo_cli.data.world.world_config import WorldConfig
 from tspo_cli.demo.demo_commands import DemoOptions
 from tspo_cli.demo.demo_folder import claimed_folder
+from tspo_cli.disk import one_writer
 from tspo_cli.errors import InvalidInputError
 from tspo_cli.evaluation.resuming.results_folder import results_folder
 from tspo_cli.models.convert_gguf import check_out
@@ -50,6 +51,22 @@ def corpus(folder: Path) -> Path:
 def demo(folder: Path) -> None:
     with claimed_folder(DemoOptions(folder / "out"), overwrite=True):
         (folder / "out" / "world").mkdir()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_demo_leaves_what_another_command_writes(tmp_path: Path, overwrite: bool) -> None:
+    """It moved a run that somebody trained on, and deleted it at its end."""
+    demo(tmp_path)
+    half = tmp_path / "out" / "tspo" / "checkpoints" / ".step_000001.tmp"
+    half.mkdir(parents=True)
+    options = DemoOptions(tmp_path / "out")
+    with one_writer(tmp_path / "out" / "tspo", "training into it"):
+        refused = pytest.raises(InvalidInputError, match="out/tspo: another process writes into")
+        with refused, claimed_folder(options, overwrite=overwrite):
+            pass
+        assert half.is_dir()
+    with claimed_folder(options, overwrite=overwrite):
+        assert not half.exists()
 
 
 def run(folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tspo_cli.console import say
 from tspo_cli.demo.demo_commands import ARMS, MARKER, WARM_START, DemoOptions, page_path
-from tspo_cli.disk import one_writer
+from tspo_cli.disk import LOCK_NAME, has_writer, one_writer
 from tspo_cli.errors import InvalidInputError, UsageError
 from tspo_cli.overwriting import require_own
 from tspo_cli.runs import read_json, write_json
@@ -61,8 +61,8 @@ def claimed_folder(options: DemoOptions, overwrite: bool) -> Iterator[int]:
     one ends later, the same command goes on with it, and the old one is kept until it is complete.
 
     Raises:
-        InvalidInputError: another process runs a demo in the folder, or it holds something else;
-            or the demo to replace has files of the user's beside it.
+        InvalidInputError: another process runs a demo in the folder, or writes a part of it, or it
+            holds something else, or files of the user's beside the demo to replace.
         UsageError: it holds a demo with other options, and `overwrite` is not given.
     """
     out = options.out
@@ -79,6 +79,7 @@ def claimed_folder(options: DemoOptions, overwrite: bool) -> Iterator[int]:
 
 def _make_ready(options: DemoOptions, overwrite: bool) -> None:
     out = options.out
+    _require_no_writer(out)
     delete_temporaries(out)
     goes_on = not overwrite and _holds(options) and can_resume(out / WARM_START)
     if not goes_on:
@@ -93,6 +94,16 @@ def _make_ready(options: DemoOptions, overwrite: bool) -> None:
             )
     record = options.record()
     write_json(out / MARKER, record, file_mode(json_text(record)))
+
+
+def _require_no_writer(out: Path) -> None:
+    """Raises InvalidInputError where another command writes a part of the demo."""
+    for folder in sorted({lock.parent for lock in out.rglob(LOCK_NAME)} - {out}):
+        if has_writer(folder):
+            raise InvalidInputError(
+                f"{folder}: another process writes into it; wait for it to end, or choose another "
+                "--out"
+            )
 
 
 def _keep_one(out: Path) -> None:
