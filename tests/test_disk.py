@@ -121,6 +121,18 @@ def test_other_errors_stay_what_they_are(tmp_path: Path, error: Exception) -> No
     assert caught.value is error
 
 
+def test_the_room_that_is_said_is_that_of_the_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command deleted afterwards made it larger than what was needed."""
+    rooms = [0, 2**20]
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**30, 2**30, rooms.pop(0)))
+    with pytest.raises(WriteError) as caught, writing(tmp_path / "passages", 2**19):
+        raise OSError(errno.ENOSPC, NO_ROOM)
+    assert reason(caught.value).endswith("(512.0 KiB are needed, 0.0 KiB are free)")
+
+
 def test_a_full_standard_output_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     monkeypatch.setattr(sys, "stdout", full)

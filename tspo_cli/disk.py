@@ -33,9 +33,12 @@ _AT_WORKING_DIRECTORY, _EXCHANGE = -100, 2
 
 
 class WriteError(OSError):
-    """A file that could not be written whole. `needed`: its bytes, if they are known."""
+    """A file that could not be written whole. `needed`: its bytes, if they are known. `free`: those
+    that the disk had then; later, what the command deletes is free as well.
+    """
 
     needed: int | None = None
+    free: int | None = None
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def writing(path: Path, needed: int | None = None) -> Iterator[None]:
         if code is None:
             raise
         failure = WriteError(code, os.strerror(code), str(path))
-        failure.needed = needed
+        failure.needed, failure.free = needed, _free(path)
         raise failure from error
 
 
@@ -106,7 +109,8 @@ def reason(error: OSError) -> str:
     sizes = [f"{byte_size(needed)} are needed"] if needed else []
     on_disk = isinstance(error.filename, str) and error.filename != STDOUT
     if error.errno in (errno.ENOSPC, errno.EDQUOT) and on_disk:
-        free = _free(Path(error.filename))
+        was = getattr(error, "free", None)
+        free = was if was is not None else _free(Path(error.filename))
         sizes += [f"{byte_size(free)} are free"] if free is not None else []
     if error.errno == errno.EFBIG:
         sizes += ["see ulimit -f"]
