@@ -282,10 +282,12 @@ def _require_work(folder: Path, target: Path) -> None:
     """Raises InvalidInputError where a folder to work in is there and no writer of ours began it:
     it would be deleted.
     """
-    is_folder = folder.is_dir() and not folder.is_symlink()
-    if os.path.lexists(folder) and not (
-        is_folder and (os.path.lexists(folder / LOCK_NAME) or not os.listdir(folder))
-    ):
+    try:
+        is_folder = stat.S_ISDIR(folder.lstat().st_mode)
+        inside = os.listdir(folder) if is_folder else []
+    except FileNotFoundError:  # also where the writer before deletes it just now
+        return
+    if not is_folder or (inside and LOCK_NAME not in inside):
         raise InvalidInputError(
             f"{folder}: {target} is written in a folder of this name first, and something else has "
             "it; rename it, or choose another --out"
@@ -317,7 +319,8 @@ def _lock(folder: Path) -> BufferedRandom:
             folder.mkdir(parents=True, exist_ok=True)
             lock = append_plain(folder / LOCK_NAME, "remove it")
         except FileExistsError as error:
-            failure = error
+            is_file = os.path.lexists(folder) and not folder.is_dir()
+            failure = error if is_file else BlockingIOError()
         except FileNotFoundError:  # the writer before deleted the folder
             failure = BlockingIOError()
         except PermissionError:
