@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,50 @@ def test_another_build_does_not_go_on_with_the_work(
         corpus, out, kind="dense", encoder=tiny_encoder, settings={"max_length": 9}, overwrite=True
     )
     assert open_index(out).manifest["parameters"]["max_length"] == 9
+
+
+def test_damaged_work_of_a_killed_build_is_made_again(
+    corpus: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    """The same command failed for ever."""
+    out, work = tmp_path / "index", tmp_path / ".index.build"
+    process = StartedTspo(*_command(corpus, out, tiny_encoder), "--skip-duplicates")
+    while not _shards(out) and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    settings = {"shard_size": SHARD, "rescore": "float16"}
+    build = partial(build_index, corpus, out, kind="dense", encoder=tiny_encoder, settings=settings)
+    for state in ((work / "state.json").read_text(), "{"):
+        with pytest.raises(InvalidInputError, match="holds an unfinished build with another"):
+            build()  # which would refuse passages that were left out
+        (work / "state.json").write_text(state)
+    before = _shards(out)
+    (work / "state.json").unlink()
+    with pytest.raises(InvalidInputError, match="--overwrite to remove it"):
+        build(skip_duplicates=True)
+    assert _shards(out) == before
+    build(skip_duplicates=True, overwrite=True)
+    assert verify_index(out)["files"] == 4
+
+
+def test_damaged_passages_of_a_killed_build_are_written_again(
+    corpus: Path, tiny_encoder: str, tmp_path: Path
+) -> None:
+    out, work = tmp_path / "index", tmp_path / ".index.build"
+    process = StartedTspo(*_command(corpus, out, tiny_encoder))
+    while not _shards(out) and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    (work / "index" / "passages.jsonl").write_bytes(b"{}")
+    settings = {"shard_size": SHARD, "rescore": "float16"}
+    build = partial(build_index, corpus, out, kind="dense", encoder=tiny_encoder, settings=settings)
+    with pytest.raises(InvalidInputError, match="build the index again"):
+        build()
+    assert _shards(out)
+    build()
+    assert verify_index(out)["files"] == 4
 
 
 def test_vectors_outlive_an_index_that_could_not_be_made(

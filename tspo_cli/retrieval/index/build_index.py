@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -197,6 +197,7 @@ def _work_directory(out: Path) -> Iterator[Path]:
         try:
             yield work
         except (TspoError, OSError):
+            shutil.rmtree(work / "index", ignore_errors=True)  # it may be what is damaged
             if not any(work.glob("shards/*.npy")):
                 delete_work(work)
             raise
@@ -244,10 +245,12 @@ def _resume_or_start(
     reusable = {name: identity[name] for name in ("corpus", "encoder", "encoder_sha256")}
     if plan.settings.chunks != ChunkSettings():
         reusable["chunks"] = plan.settings.chunks.model_dump()
+    if "skip_duplicates" in identity:
+        reusable["skip_duplicates"] = True
     reusable["vectors"] = (
         vector_settings(plan.settings.dense) if plan.settings.dense is not None else None
     )
-    if state.is_file() and read_json(state) == reusable:
+    if _kept_state(state) == reusable:
         target.mkdir(exist_ok=True)
         for path in target.iterdir():
             if path.name not in (PASSAGES_NAME, OFFSETS_NAME):
@@ -262,6 +265,13 @@ def _resume_or_start(
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
     write_json(state, reusable)
+
+
+def _kept_state(path: Path) -> Any:
+    """What the build before could reuse; None where nobody knows."""
+    with suppress(InvalidInputError):
+        return read_json(path) if path.is_file() else None
+    return None
 
 
 def estimate_build(
