@@ -74,8 +74,8 @@ def server_config(app: FastAPI) -> uvicorn.Config:
 
 
 def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, and finish running requests. `ready` is called once
-    the index is open.
+    """Serve until SIGINT, SIGTERM, SIGHUP or SIGUSR1, and finish running requests. `ready` is
+    called once the index is open.
 
     Raises:
         The error of an index that could not be opened; the server has then stopped.
@@ -83,33 +83,33 @@ def run_server(app: FastAPI, bound: socket.socket, ready: Callable[[], None]) ->
     _raise_file_limit()
     sys.setswitchinterval(_SWITCH_SECONDS)
     server = _Server(server_config(app), app, ready)
-    with _ended_by_hangup(server):
+    with _ended_by(signal.SIGHUP, server), _ended_by(signal.SIGUSR1, server):
         server.run(sockets=[bound])
     if server.failure is not None:
         raise server.failure
 
 
 @contextmanager
-def _ended_by_hangup(server: uvicorn.Server) -> Iterator[None]:
-    """Let SIGHUP end the server as uvicorn lets SIGTERM, unless it is ignored (nohup)."""
-    before = signal.getsignal(signal.SIGHUP)
+def _ended_by(number: signal.Signals, server: uvicorn.Server) -> Iterator[None]:
+    """Let a signal end the server as uvicorn lets SIGTERM, unless it is ignored (nohup)."""
+    before = signal.getsignal(number)
     if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield
         return
     came = False
 
-    def hang_up(number: int, frame: FrameType | None) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
         nonlocal came
         came = True
         server.handle_exit(number, frame)
 
-    signal.signal(signal.SIGHUP, hang_up)
+    signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
     if came:
-        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(number)
 
 
 _REQUEST_LINE = 256
