@@ -68,6 +68,8 @@ MALFORMED = [
     logprobs(-0.5, float("nan")),
     logprobs(-0.5, float("-inf")),
     logprobs(-0.5, 5.0),
+    logprobs(-0.5, -(10**400)),
+    logprobs(-0.5, -1e300),
     logprobs(-0.5, None),
     logprobs(-0.5, "-0.5"),
     logprobs(-0.5, False),

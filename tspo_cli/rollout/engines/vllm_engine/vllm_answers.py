@@ -7,7 +7,6 @@ sent again, perhaps to another server.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,8 @@ UNPACKED = {"Accept-Encoding": "identity"}
 """The header of a request whose answer `read_whole` reads."""
 LARGEST_LOGPROB = 1e-3
 """Log-probabilities are at most 0; this is for rounding."""
+LEAST_LOGPROB = -3e38
+"""What is below is infinite in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def _field(record: Any, name: str) -> Any:
 
 
 def _is_logprob(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value <= LARGEST_LOGPROB
+    return type(value) in (int, float) and LEAST_LOGPROB <= value <= LARGEST_LOGPROB
 
 
 def _require(values: list[Any], fits: Callable[[Any], bool], what: str) -> None:
