@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -116,6 +117,8 @@ def test_a_pointer_of_git_lfs_is_told_from_a_file(tmp_path: Path) -> None:
         ({"without": ("blk.1.ffn_up.weight",)}, "missing keys: model.layers.1.mlp.up_proj.weight"),
         ({"without": ("output_norm.weight",)}, "missing keys: model.norm.weight"),
         ({"split": 3}, "one of 3 parts"),
+        ({"rope": math.nan}, "computes no finite numbers"),
+        ({"rope": 0.0}, "computes no finite numbers"),
     ],
 )
 def test_what_transformers_cannot_read(

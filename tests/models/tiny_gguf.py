@@ -30,10 +30,12 @@ def write_gguf(
     more: tuple[str, ...] = (),
     split: int = 0,
     quantised: bool = True,
+    rope: float = 10_000.0,
 ) -> PreTrainedTokenizerFast:
     """Write a GGUF file of `architecture`; return the tokenizer whose vocabulary it has.
 
     `without` names tensors to leave out, `more` further tensors; `quantised`: matrices as Q8_0.
+    `rope` is the base of the rotary embedding.
     """
     tokenizer = tiny_tokenizer(["river", "town"], ["ba", "ko"])
     model: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -47,7 +49,7 @@ def write_gguf(
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_freq_base(rope)
     writer.add_vocab_size(len(tokens))
     for name, value in (fields or {}).items():
         writer.add_uint32(name, value)

@@ -237,7 +237,15 @@ def _read(
         raise InvalidInputError(
             f"{file}: expected a fast tokenizer, got {type(tokenizer).__name__}"
         )
-    return tokenizer, model.eval()
+    model.eval()
+    with torch.no_grad():
+        logits = model(tokenizer(CHECK_TEXT, return_tensors="pt")["input_ids"]).logits
+    if not torch.isfinite(logits).all():  # such as a base of the rotary embedding that is 0
+        raise InvalidInputError(
+            f"{file}: its model computes no finite numbers, for a number of its header is wrong; "
+            "download it again"
+        )
+    return tokenizer, model
 
 
 def _write(tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, folder: Path) -> None:

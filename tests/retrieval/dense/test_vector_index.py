@@ -277,6 +277,8 @@ def test_what_cannot_be_made_is_named(vectors: Array, tmp_path: Path) -> None:
         _built(tmp_path / "a", vectors, factory="Flatt")
     with pytest.raises(InvalidInputError, match="factory: FAISS cannot make 'IVF4096,Flat'"):
         _built(tmp_path / "b", vectors[:50], factory="IVF4096,Flat")
+    with pytest.raises(InvalidInputError, match="has Euclidean distances only"):
+        _built(tmp_path / "e", vectors, factory="HNSW16,PQ8")
     folder = _built(tmp_path / "c", vectors, factory="SQ8")
     with pytest.raises(InvalidInputError, match="torch searches flat indexes only"):
         _open(folder, backend="torch")

@@ -104,6 +104,8 @@ def empty_index(dim: int, factory: str) -> Any:
         for part in (index, faiss.try_extract_index_ivf(index)):
             if part is not None and hasattr(part, "do_polysemous_training"):
                 part.do_polysemous_training = False
+        if index.metric_type != faiss.METRIC_INNER_PRODUCT:  # it takes another without a word
+            raise RuntimeError("it has Euclidean distances only, no inner products")
         return index
     except RuntimeError as error:
         raise _factory_error(factory, error) from None
