@@ -126,6 +126,33 @@ def test_what_does_not_belong_together_is_refused(
         import_index([tmp_path / "text"], corpus, out, encoder=minilm)
 
 
+@pytest.mark.parametrize(
+    ("factory", "first", "reason"),
+    [
+        ("IVF4,PQ8x4fs", 0, "it has fast-scan lists"),
+        ("IDMap,Flat", 0, "not implemented"),
+        ("IVF4,Flat", 7, "sequential ids"),
+        ("IVF4,Flat", -7, "sequential ids"),
+    ],
+)
+def test_an_index_that_cannot_be_compared_with_the_corpus_is_refused(
+    pair: tuple[Path, Path], minilm: str, tmp_path: Path, factory: str, first: int, reason: str
+) -> None:
+    """FAISS raised an error of its own, or ended the process."""
+    flat, corpus = faiss.read_index(str(pair[0])), pair[1]
+    rows = flat.reconstruct_n(0, flat.ntotal)
+    index = faiss.index_factory(384, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(rows)
+    index.add_with_ids(rows, np.arange(first, first + flat.ntotal))
+    faiss.write_index(index, str(tmp_path / "foreign.index"))
+    with pytest.raises(InvalidInputError, match=f"cannot be read, .*{reason}.*; build the index"):
+        import_index(
+            [tmp_path / "foreign.index"], corpus, tmp_path / "index", encoder=minilm,
+            settings={"preset": "e5"},
+        )  # fmt: skip
+    assert not (tmp_path / "index").exists()
+
+
 def test_a_pointer_of_git_lfs_is_no_vectors(tmp_path: Path) -> None:
     pointer, corpus = tmp_path / "vectors.faiss", tmp_path / "corpus.jsonl"
     pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")

@@ -21,6 +21,7 @@ from tspo_cli.retrieval.dense.faiss_files import (
     is_streamable,
     open_faiss,
     said_as_damage,
+    stored_rows,
     write_flat,
     write_whole,
 )
@@ -176,14 +177,10 @@ class VectorIndex:
         return _rank_candidates(vectors, scores, positions, k, self._exact, self.ntotal)
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors at `positions`, [n, dim], from the most exact copy."""
+        """The vectors at `positions`, [n, dim], from the most exact copy; see `stored_rows`."""
         if self._exact is not None:
             return self._exact(positions)
-        index: Any = self._index
-        ivf = faiss.try_extract_index_ivf(index)
-        if ivf is not None:
-            ivf.make_direct_map()
-        return np.stack([index.reconstruct(int(position)) for position in positions])
+        return stored_rows(self.path, self._index, positions)
 
 
 def kept_vectors(rescore: Path, rows: int, dim: int) -> NDArray[Any]:

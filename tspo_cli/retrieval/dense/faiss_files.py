@@ -75,6 +75,27 @@ def said_as_damage(path: Path) -> Iterator[None]:
         ) from None
 
 
+def stored_rows(path: Path, index: Any, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The vectors at `positions` of the index in `path`, as its codes have them, [n, dim].
+
+    Raises:
+        InvalidInputError: FAISS cannot give them, for the kind or the ids of the index.
+    """
+    ivf = faiss.try_extract_index_ivf(index)
+    try:
+        if ivf is not None:
+            if isinstance(faiss.downcast_index(ivf), faiss.IndexIVFFastScan):
+                raise RuntimeError("it has fast-scan lists")  # FAISS would crash
+            ivf.make_direct_map()
+        return np.stack([index.reconstruct(int(position)) for position in positions])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].split(": ", 1)[-1]
+        raise InvalidInputError(
+            f"{path}: its vectors cannot be read, to compare them with the passages "
+            f"({reason[:160]}); build the index again, or import it with --least-cosine 0"
+        ) from None
+
+
 class FlatRows:
     """The rows of a flat inner-product index (float32 or float16), mapped from its file or pieces.
 
