@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.errors import InvalidInputError, MissingResourceError
 from tspo_cli.retrieval.dense import torch_search
+from tspo_cli.retrieval.dense.check_vectors import check_vectors
 from tspo_cli.retrieval.dense.dense_ranker import VectorIndex, empty_index, write_vectors
 from tspo_cli.retrieval.dense.faiss_files import FlatRows, open_faiss, write_flat
 from tspo_cli.retrieval.dense.vectors import ShardedVectors
@@ -336,3 +337,24 @@ def test_codes_that_the_quantiser_reads_beyond_are_refused(tmp_path: Path, facto
     path.write_bytes(whole.replace(sizes, struct.pack("<QQQ", 16, 2, 8)))
     with pytest.raises(InvalidInputError, match=r"vectors\.faiss: not an intact FAISS index"):
         open_faiss([path])
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF4,SQ8", "OPQ8,IVF4,PQ8", "IDMap,SQ8"])
+def test_lists_that_do_not_name_each_row_once_are_damaged(
+    vectors: Array, queries: Array, tmp_path: Path, factory: str
+) -> None:
+    """Rows below 0 were no hits, and those of another passage were taken, without a word."""
+    index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    rows = np.arange(len(vectors))
+    for name, ids in (("as it was", rows), ("twice", np.maximum(rows, 1)), ("below", rows - 9)):
+        index.reset()
+        index.add_with_ids(vectors, ids)
+        faiss.write_index(index, str(tmp_path / name))
+    settings = DenseSettings(nprobe=4)
+    check_vectors([tmp_path / "as it was"], None, len(rows), settings)
+    for name in ("twice", "below"):
+        with pytest.raises(InvalidInputError, match=r"once in its lists|names row -"):
+            check_vectors([tmp_path / name], None, len(rows), settings)
+    with pytest.raises(InvalidInputError, match="names row -"):
+        VectorIndex([tmp_path / "below"], None, settings).rank(queries, len(rows))

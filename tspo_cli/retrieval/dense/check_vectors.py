@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tspo_cli.config.sections.index_settings import DenseSettings
 from tspo_cli.retrieval.dense.dense_ranker import VectorIndex, check_count, kept_vectors
-from tspo_cli.retrieval.dense.faiss_files import FlatRows, is_flat
+from tspo_cli.retrieval.dense.faiss_files import FlatRows, check_positions, is_flat, open_faiss
 from tspo_cli.retrieval.ranking import check_finite
 
 _AT_ONCE = 4096
@@ -30,7 +30,8 @@ def check_vectors(
         pieces, rescore: the files, as `vector_files` gives them.
 
     Raises:
-        InvalidInputError: a file is damaged, of another corpus, or has a vector that is no number.
+        InvalidInputError: a file is damaged, of another corpus, names a row twice, or has a
+            vector that is no number.
     """
     if is_flat(pieces[0]):
         flat = FlatRows(pieces)
@@ -41,6 +42,7 @@ def check_vectors(
         index = VectorIndex(pieces, rescore, settings.model_copy(update=here))
         rows, dim = index.ntotal, index.dim
         index.rank(np.ones((1, dim), np.float32), _FOUND)
+        check_positions(pieces[0], open_faiss(pieces))
         tables = []
     check_count(pieces[0], rows, passages)
     if rescore is not None:

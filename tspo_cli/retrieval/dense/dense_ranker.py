@@ -349,9 +349,9 @@ def _rank_candidates(
     candidates are scored again; with `margins` [n], the bounds of the scores' error, only those
     that can be among the best.
     """
-    if (positions >= ntotal).any():
+    if (foreign := positions[(positions < -1) | (positions >= ntotal)]).size:
         raise InvalidInputError(
-            f"the index names row {positions.max()} of {ntotal}; it is damaged: build it again"
+            f"the index names row {foreign[0]} of {ntotal}; it is damaged: build it again"
         )
     real = positions >= 0
     exact = np.where(real, scores, np.float32(-np.inf))

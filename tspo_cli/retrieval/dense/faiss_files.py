@@ -96,6 +96,25 @@ def stored_rows(path: Path, index: Any, positions: NDArray[np.int64]) -> NDArray
         ) from None
 
 
+def check_positions(path: Path, index: Any) -> None:
+    """Raises InvalidInputError unless the lists, or the map, of an index name each row once."""
+    named = []
+    ivf, whole = faiss.try_extract_index_ivf(index), faiss.downcast_index(index)
+    if ivf is not None:
+        lists: Any = ivf.invlists
+        sizes = [(number, lists.list_size(number)) for number in range(lists.nlist)]
+        parts = [faiss.rev_swig_ptr(lists.get_ids(number), size) for number, size in sizes if size]
+        named.append(np.concatenate([*parts, np.empty(0, np.int64)]))
+    if isinstance(whole, faiss.IndexIDMap):
+        named.append(faiss.vector_to_array(whole.id_map))
+    for rows in named:
+        if not np.array_equal(np.sort(rows), np.arange(index.ntotal)):
+            raise InvalidInputError(
+                f"{path}: expected each of {index.ntotal:,} rows once in its lists; copy or build "
+                "it again"
+            )
+
+
 class FlatRows:
     """The rows of a flat inner-product index (float32 or float16), mapped from its file or pieces.
 
